@@ -1,9 +1,9 @@
 """From a model of transformers to a folder that it loads again: ``python -m benchmarks.serve [--only GLOB] [--onnx]``.
 
 Tiny models of ten families and more with random weights are pruned with uniform widths to half of their FLOPs, without
-training. Each slim module is saved, and loaded by transformers alone; its logits and its greedy decoding with a cache
-are held against those of the masked dense model. With ``--onnx``, the loaded model is written to ONNX with its cache as
-state, and decodes in ONNX Runtime.
+training; mixtures lose half of their experts first, and go to 0.7. Each slim module is saved, and loaded by
+transformers alone; its logits and its greedy decoding with a cache are held against those of the masked dense model.
+With ``--onnx``, the loaded model is written to ONNX with its cache as state, and decodes in ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.common.by_name import ByName
 from benchmarks.models import transformers_models  # noqa: F401  # first: it makes transformers importable
 
 STEPS, LENGTH, VOCABULARY = 16, 8, 96
-SHARE = 0.5
+SHARE, OF_MIXTURES = 0.5, 0.7
 
 _TINY: dict[str, Any] = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2,
@@ -36,6 +36,7 @@ _BOTH_SIDES: dict[str, Any] = {
     "decoder_attention_heads": 4, "encoder_ffn_dim": 192, "decoder_ffn_dim": 192, "vocab_size": VOCABULARY,
     "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2,
 }  # fmt: skip
+_MIXTURE: dict[str, Any] = {**_TINY, "intermediate_size": 48, "num_experts_per_tok": 2}
 _FRAMES = 24
 
 
@@ -71,6 +72,18 @@ FAMILIES: Mapping[str, Callable[[], nn.Module]] = {
 }  # fmt: skip
 """Name → what gives the model with random weights."""
 
+MIXTURES: Mapping[str, Callable[[], nn.Module]] = {
+    "Mixtral": _of("mixtral", **_MIXTURE, num_local_experts=6),
+    "Qwen3-MoE": _of("qwen3_moe", **_MIXTURE, num_experts=6, moe_intermediate_size=48, head_dim=8),
+    "OLMoE": _of("olmoe", **_MIXTURE, num_experts=6),
+    "Llama 4": _of("llama4_text", **_MIXTURE, num_local_experts=6, intermediate_size_mlp=48, head_dim=8,
+                   interleave_moe_layer_step=1, attention_chunk_size=32),
+    "Jamba": _of("jamba", **_MIXTURE, num_experts=6, expert_layer_period=2, expert_layer_offset=1,
+                 attn_layer_period=2, attn_layer_offset=1, mamba_d_state=4, mamba_dt_rank=4,
+                 use_mamba_kernels=False),
+}  # fmt: skip
+"""The same of mixtures of experts."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -105,7 +118,7 @@ class Row:
 def measure(name: str, *, onnx: bool = False) -> Row:
     """Prune a model, save it, load it with transformers alone, and compare."""
     torch.manual_seed(0)
-    model: Any = FAMILIES[name]().eval()
+    model: Any = {**FAMILIES, **MIXTURES}[name]().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -113,9 +126,11 @@ def measure(name: str, *, onnx: bool = False) -> Row:
     example = {**inputs, **({"use_cache": False} if model.can_generate() else {})}
     if model.config.is_encoder_decoder:
         example["decoder_input_ids"] = torch.randint(3, VOCABULARY, (2, 4))
+    if name in MIXTURES:
+        model = atograph.keep_experts(model, 0.5, [example]).module
     graph = atograph.trace(model, (), example)
     started = time.perf_counter()
-    plan = graph.plan(SHARE, uniform=True)
+    plan = graph.plan(OF_MIXTURES if name in MIXTURES else SHARE, uniform=True)
     seconds = time.perf_counter() - started
     slim = atograph.slim(graph, plan)
     module: Any = slim.module
@@ -152,10 +167,14 @@ def _in_onnx(model: Any, folder: Path) -> str:
     from atograph.integrations.caching import CachedEncoderDecoder, CachedModel
     from benchmarks.decoding.models import Files, by_torch, prompt_of, traced
 
-    cached = (CachedEncoderDecoder if model.config.is_encoder_decoder else CachedModel)(model).eval()
-    graph, _inputs = traced(cached)
-    prompt = prompt_of(cached)
-    files = Files(atograph.slim(graph, graph.plan(kept={})), folder, bool(prompt.encoder))
+    try:
+        cached = (CachedEncoderDecoder if model.config.is_encoder_decoder else CachedModel)(model).eval()
+        graph, _inputs = traced(cached)
+        prompt = prompt_of(cached)
+        files = Files(atograph.slim(graph, graph.plan(kept={})), folder, bool(prompt.encoder))
+    except atograph.UserError as error:
+        print(f"{type(model).__name__}: {error}", file=sys.stderr)
+        return "refused"
     tokens, _logits = by_torch(model, prompt, STEPS)
     found, _logits = files.decoded(cached.cache(len(prompt.ids)), prompt, STEPS)
     return f"{int((tokens == found).sum())} of {tokens.numel()}"
@@ -179,7 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, and write what was asked for."""
     parser = COMMAND.parser()
     parser.add_argument("--onnx", action="store_true", help="also decode in ONNX Runtime, with a cache")
-    return COMMAND.run(FAMILIES, lambda name, options: measure(name, onnx=options.onnx), parser, arguments)
+    rows = {**FAMILIES, **MIXTURES}
+    return COMMAND.run(rows, lambda name, options: measure(name, onnx=options.onnx), parser, arguments)
 
 
 if __name__ == "__main__":

@@ -250,7 +250,7 @@ def sweep(
 
 @app.command(short_help="Slim a checkpoint by a plan, without loading it.")
 def apply(
-    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan.json of a run.")],
+    plan: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan.json of a run, or a file of `sweep --plans`.")],
     spec: Spec,
     out: Annotated[Path, typer.Option(help="Folder for the slim weights.")],
     weights: Annotated[

@@ -31,8 +31,9 @@ def apply(
 
     from atograph.declared.smaller import as_declared
     from atograph.declared.token_inputs import after_changes
-    from atograph.declared.tokenizer import OLD_NUMBERS
+    from atograph.declared.tokenizer import OLD_NUMBERS, TOKENS, is_of_tokenizer
     from atograph.files.checkpoint import Checkpoint
+    from atograph.files.loaded_from import CONFIG
     from atograph.files.run_folder import RunFolder
     from atograph.files.shards import parse_size
     from atograph.files.writing import scratch
@@ -56,6 +57,7 @@ def apply(
     from atograph.graph.from_model import trace_as
     from atograph.process.stages import stage
     from atograph.run.apply import apply_plan
+    from atograph.run.saving.served import saves_itself
     from atograph.spec.source import Source
 
     console.phase("loading the file")
@@ -83,6 +85,10 @@ def apply(
         console.warn(f"slim.pt2 was {report.program}.")
     if applied.why_no_config:
         console.say(f"config.json is not written, for it cannot say this plan: {applied.why_no_config}")
+    if saves_itself(model) and (out / CONFIG).is_file():
+        console.say(f"{type(model).__name__}.from_pretrained loads {out}")
+    if tokenizer := [path.name for path in sorted(out.iterdir()) if is_of_tokenizer(path.name) and path.name != TOKENS]:
+        console.say(f"tokenizer: {', '.join(tokenizer)}")
     if applied.why_no_tokenizer:
         console.say(f"no tokenizer is written: {applied.why_no_tokenizer}; {OLD_NUMBERS}")
     console.say(f"written to {out}")

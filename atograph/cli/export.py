@@ -11,7 +11,7 @@ from atograph.passes.errors import UserError
 
 if TYPE_CHECKING:
     from atograph.int8.choose import Measured
-    from atograph.run.export import Precision
+    from atograph.run.export import Exported, Precision
     from atograph.spec.spec import Spec
     from atograph.terminal.console import Console
     from atograph.train.task import Task
@@ -63,7 +63,6 @@ def export(
 
         deployment_of(target or "onnx")
 
-    from atograph.report import numbers
     from atograph.run.export import export_run, export_to
 
     task = None
@@ -74,7 +73,7 @@ def export(
         done = export_to(target, run, out)
         if done.difference is not None:
             console.say(f"{target} and the slim program differ by {done.difference:.1e} (relative, example inputs)")
-        console.say(f"written to {done.path} ({numbers.size(done.bytes)})")
+        console.say(_written(done))
         return
     precision: Precision = "float16" if fp16 else "int8" if int8 else "float32"
     done = export_run(
@@ -90,7 +89,16 @@ def export(
         _tell(done.int8, console)
     if task is not None and done.metric is not None and done.metric_before is not None:
         console.say(f"{task.metric_name}: {done.metric_before:.4f} in float32, {done.metric:.4f} in int8")
-    console.say(f"written to {done.path} ({numbers.size(done.bytes)})")
+    console.say(_written(done))
+
+
+def _written(done: Exported) -> str:
+    """``written to run/slim.xml and slim.bin, which belong together (163 KB)``."""
+    from atograph.report import numbers
+
+    names = "".join(f" and {file.name}" for file in done.beside)
+    together = ", which belong together" if done.beside else ""
+    return f"written to {done.path}{names}{together} ({numbers.size(done.bytes)})"
 
 
 def _tell(found: Measured, console: Console) -> None:

@@ -62,8 +62,8 @@ Targets = Annotated[
     typer.Option(
         "--target",
         metavar="NAME",
-        help="What the slim model is exported to and proved in: onnx (unless given), pt2, or one of another package. "
-        "Repeatable.",
+        help="What the slim model is exported to and proved in: onnx (unless given), openvino, executorch, pt2, or "
+        "one of another package. Repeatable.",
     ),
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]

@@ -32,11 +32,12 @@ def verify(
     source = spec_of_run(run, spec, data, trust_spec, console)
 
     from atograph.process.stages import stage
-    from atograph.run.verify import targets_of_run, verify_run
+    from atograph.run.verify import not_checked, targets_of_run, verify_run
     from atograph.targets.table import classes_of
     from atograph.terminal.tables import certificate_table
 
-    for row in classes_of(targets or targets_of_run(run)):
+    names = targets or targets_of_run(run)
+    for row in classes_of(names):
         tell_of_missing(run, row.file, console)
     with stage("making the model"):
         model = source.model()
@@ -47,6 +48,11 @@ def verify(
     for proof in proofs:
         console.say(f"before: {proof}")
     console.table(certificate_table(entries))
+    if others := not_checked(run, names):
+        console.say(
+            f"not checked: {', '.join(others)} (only the files of its targets in float32 are; `export` measures others "
+            "as it writes them)"
+        )
     faults = {fault.title: fault for _name, entry in reversed(entries) for fault in entry.faults}
     for fault in faults.values():
         console.warn(f"{fault}.")

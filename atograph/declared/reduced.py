@@ -26,11 +26,13 @@ class Reduced:
         dense: the model that it was made of, as it was.
         module: the smaller one; traced, trained and saved like any other. Its plans remember the change.
         change: what stays.
+        besides: how many tokens were named, and what stays with them, in words; empty where no more stay.
     """
 
     dense: nn.Module = field(repr=False)
     module: nn.Module = field(repr=False)
     change: Declared
+    besides: str = ""
 
     def certify(self, inputs: object) -> DeclaredProof:
         """Prove that the smaller model is the dense one wherever nothing is used that is gone.
@@ -46,7 +48,8 @@ class Reduced:
             UserError: the smaller model does not run, or routers cannot be watched, or no input is one of tokens.
             InternalError: they differ by more than roundings.
         """
-        return certify(self.dense, self.module, self.change, as_inputs(inputs, where="the inputs"))
+        proof = certify(self.dense, self.module, self.change, as_inputs(inputs, where="the inputs"))
+        return proof.model_copy(update={"besides": self.besides})
 
     def save_tokenizer(self, folder: str | Path, tokenizer: str | Path | None = None) -> None:
         """Write the tokenizer of what is left, and ``tokens.json``: the old number of each token.

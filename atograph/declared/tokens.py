@@ -59,11 +59,26 @@ def keep_tokens(model: nn.Module, tokens: Iterable[int], tokenizer: str | Path |
         raise UserError("no token would stay.", hint=HINT)
     folder = loaded_from(part) if tokenizer is None else Path(tokenizer)
     needed = set() if folder is None else tokens_needed(folder, wanted | special.keys())
-    kept = tuple(sorted(each for each in {*wanted, *special, *needed} if each < found.size))
+    needed = {token for token in needed if token < found.size}
+    kept = tuple(sorted({*wanted, *special, *needed}))
+    besides = _besides(wanted, special, needed)
     if len(kept) == found.size:
-        raise UserError(f"all {found.size} tokens of this model would stay.", hint="Name fewer.")
+        raise UserError(f"all {found.size:,} tokens of this model would stay{f': {besides}' if besides else ''}.",
+                        hint="Name fewer.")  # fmt: skip
     change = Declared(kind="tokens", part=path, field=found.field, size=found.size, kept={"": kept})
-    return Reduced(model, smaller(model, change), change)
+    return Reduced(model, smaller(model, change), change, besides)
+
+
+def _besides(wanted: set[int], special: Iterable[int], needed: set[int]) -> str:
+    """How many were named, and what stays besides; empty where nothing does."""
+    named, of_config = len(wanted), len({*special} - wanted)
+    of_tokenizer = len(needed - wanted - {*special})
+    parts = [f"{of_config:,} special ones that its configuration names"] if of_config else []
+    if of_tokenizer:
+        parts.append(
+            f"{of_tokenizer:,} that its tokenizer needs: special ones, single bytes and pieces that merges go through"
+        )
+    return f"{named:,} that were named and, with them, {' and '.join(parts)}" if parts else ""
 
 
 def _numbers(tokens: Iterable[int]) -> set[int]:

@@ -103,6 +103,6 @@ def deployment_of(name: str) -> Deployment:
     if find_spec(row.package) is None:
         raise UserError(
             f"{row.title} needs the package {row.package}, which is not installed.",
-            hint=f"pip install 'atograph[{row.name}]'",
+            hint=f"pip install {row.package}",
         )
     return row

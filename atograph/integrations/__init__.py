@@ -31,7 +31,7 @@ def required(extra: str, *names: str) -> ModuleType:
     """The first of some modules whose package is installed.
 
     Args:
-        extra: atograph's extra that installs it.
+        extra: atograph's module that needs it.
         names: of the modules, as they are imported.
 
     Raises:
@@ -54,7 +54,7 @@ def required(extra: str, *names: str) -> ModuleType:
             ) from error
     raise UserError(
         f"atograph.integrations.{extra} needs the package {names[0].split('.')[0]}, which is not installed.",
-        hint=f"pip install 'atograph[{extra}]'",
+        hint=f"pip install {names[0].split('.')[0]}",
     )
 
 

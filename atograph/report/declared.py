@@ -35,6 +35,8 @@ class DeclaredProof(BaseModel):
     unused_difference: float | None = None
     """Largest difference to the dense model as it is on these; large where a router weighs all experts and not only
     the chosen ones."""
+    besides: str = ""
+    """Of tokens: how many were named, and what stays with them, in words; empty where that is all, or not known."""
 
     @property
     def holds(self) -> bool:
@@ -50,7 +52,8 @@ class DeclaredProof(BaseModel):
     def __str__(self) -> str:
         """In one sentence."""
         if self.kind == "tokens":
-            return f"{self.kept} stay; on these, logits and all else differ by {self.difference:.1e} (relative)"
+            stay = f"{self.kept} stay: {self.besides}" if self.besides else f"{self.kept} stay"
+            return f"{stay}; on these, logits and all else differ by {self.difference:.1e} (relative)"
         text = f"{self.kept} stay; the dense model without the others differs by {self.difference:.1e} (relative)"
         if self.unused_difference is None:
             return text if self.unused is None else f"{text}; each of {self.samples} samples met some of the others"

@@ -31,7 +31,7 @@ def _fewer(report: Report) -> list[str]:
 
 
 def _faster(report: Report) -> list[str]:
-    if not report.latency_ms:
+    if not report.latency_ms or (report.declared and not _fewer(report)):  # else it is compared with itself
         return []
     first = min(report.latency_ms, key=lambda each: (each.batch, each.threads))
     ratio = first.dense / first.slim

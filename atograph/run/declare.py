@@ -62,12 +62,13 @@ class Left:
             data = Renumbered(data, tokens)
         return data
 
-    def after(self, model: nn.Module, change: Declared, *, prove: bool) -> Left:
-        """The same after one more change, proved beside the model before it."""
+    def after(self, model: nn.Module, change: Declared, *, prove: bool, besides: str = "") -> Left:
+        """The same after one more change, proved beside the model before it; ``besides`` as of `Reduced`."""
         proofs, inputs, tokens = self.proofs, self.inputs, self.tokens
         if prove:
             with stage("proving"):
-                proofs = (*proofs, certify(self.model, model, change, inputs))
+                proof = certify(self.model, model, change, inputs)
+            proofs = (*proofs, proof.model_copy(update={"besides": besides}))
         if change.kind == "tokens":
             found = counted_for(self.model.get_submodule(change.part), change)
             of_change = TokenInputs.of(self.model, change, found, inputs, model)
@@ -107,7 +108,7 @@ def left_of(
         left = left.after(reduced.module, reduced.change, prove=prove)
     if settings.keep_tokens is not None:
         reduced = _without_tokens(left.model, settings.keep_tokens)
-        left = left.after(reduced.module, reduced.change, prove=prove)
+        left = left.after(reduced.module, reduced.change, prove=prove, besides=reduced.besides)
     return left
 
 

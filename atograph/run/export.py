@@ -62,6 +62,7 @@ class Exported:
 
     Attributes:
         path: the file.
+        beside: files that belong to it, as its weights in one of their own.
         bytes: its size, that of weights in a file of their own included.
         difference: of its outputs to the slim program's, on the run's example inputs at a batch of one and at theirs:
             the largest, relative to the program's largest value; None where they cannot be called with.
@@ -76,6 +77,7 @@ class Exported:
     metric_before: float | None = None
     metric: float | None = None
     int8: Measured | None = None
+    beside: tuple[Path, ...] = ()
 
 
 def export_run(
@@ -156,8 +158,11 @@ def export_run(
             model = OnnxModel(made, program)
         difference = _difference(slim, model)
     suffixes = () if found is None else goal.beside
-    bytes_beside = sum(written.with_suffix(suffix).stat().st_size for suffix in suffixes)
-    return Exported(written, size_on_disk(written) + bytes_beside, difference, before, after, found)
+    beside = [written.with_suffix(suffix) for suffix in suffixes]
+    total = size_on_disk(written) + sum(file.stat().st_size for file in beside)
+    if weights_beside(written).exists():
+        beside.append(weights_beside(written))  # which size_on_disk counts
+    return Exported(written, total, difference, before, after, found, tuple(beside))
 
 
 def _call_of_one(file: FileModel, program: ExportedProgram, inputs: Inputs) -> Feed:
@@ -197,7 +202,9 @@ def export_to(name: str, folder: str | Path, path: str | Path | None = None) -> 
         difference = _difference(model, load_untrusted(target, file, loaded.program))
         for made, wanted in zip(target.files(file), target.files(scratch / written.name), strict=True):
             made.rename(wanted)
-    return Exported(written, sum(each.stat().st_size for each in target.files(written)), difference)
+    files = target.files(written)
+    total = sum(file.stat().st_size for file in files)
+    return Exported(written, total, difference, beside=tuple(file for file in files if file != written))
 
 
 def _example(program: ExportedProgram) -> Inputs | None:

@@ -220,12 +220,13 @@ def _warn(report: Report, metrics: Sequence[float | None], slimmed: Slim, consol
             "outputs are proved equal: it may keep something from one measuring to the next. Give an object with "
             "update, compute and reset, which is reset each time."
         )
-    if slimmed.plan.zeroing and _moved(report.certificate) < 10 * report.certificate[0].tolerance:
+    smaller = report.slim.params < report.dense.params
+    if smaller and slimmed.plan.zeroing and _moved(report.certificate) < 10 * report.certificate[0].tolerance:
         least = _moved(report.certificate)
         console.warn(
             f"the certificate shows little: what was zeroed would move the outputs by {least:.1e} (relative) only."
         )
-    if slower := slower_line(report.latency_ms):
+    if smaller and (slower := slower_line(report.latency_ms)):
         console.warn(slower)
     if slimmed.why_no_module:
         why = slimmed.why_no_module

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -43,8 +44,9 @@ from atograph.report.same_run import HINT, check_same_plan, check_takes
 from atograph.slimming.masking import zero_
 from atograph.slimming.slim import Slim, slim
 from atograph.spec.example_inputs import Inputs, check_accepts
+from atograph.targets.base import Target
 from atograph.targets.deployed import Deployed, check_unasked, export_untrusted, load_untrusted
-from atograph.targets.table import DEFAULT, TARGETS, targets_of
+from atograph.targets.table import DEFAULT, TARGETS, classes_of, targets_of
 from atograph.values.attributes import Attributes
 from atograph.values.batch_size import with_batch
 from atograph.values.difference import relative_difference
@@ -112,6 +114,20 @@ def targets_of_run(folder: Path) -> tuple[str, ...]:
             f"{next((name for name in names if name in TARGETS), DEFAULT[0])}. Known targets: {', '.join(TARGETS)}.",
         )
     return names
+
+
+def not_checked(folder: Path, names: Sequence[str]) -> list[str]:
+    """Names of files in a run's folder that look like a target's and that a comparison of some targets leaves out."""
+    suffixes = {Path(row.file).suffix for row in _known()}
+    checked = {pt2_file.NAME, *(row.file for row in classes_of(names))}
+    return sorted(path.name for path in folder.iterdir() if path.suffix in suffixes and path.name not in checked)
+
+
+def _known() -> Iterator[type[Target]]:
+    """The targets that load; those of other packages that do not are told where they are asked for."""
+    for name in TARGETS:
+        with suppress(UserError):
+            yield TARGETS.get(name)
 
 
 def _deployed(own: ProgramModel, place: Path, aside: Path, names: Sequence[str] | None) -> Iterator[Deployed]:

@@ -48,7 +48,7 @@ class RuntimeProcess:
         if find_spec(self.package) is None:
             raise UserError(
                 f"{self.title} needs the package {self.package}, which is not installed.",
-                hint=f"pip install 'atograph[{self.package}]'",
+                hint=f"pip install {self.package}",
             )
         try:
             self.child().call("close", 0)  # no session has this number
@@ -59,7 +59,7 @@ class RuntimeProcess:
         """What to say where its package is there and does not load."""
         return UserError(
             f"{self.title} needs the package {self.package}, which is installed and does not load: {why}.",
-            hint=f"Install it with all that it needs: pip install --force-reinstall 'atograph[{self.package}]'",
+            hint=f"Install it with all that it needs: pip install --force-reinstall {self.package}",
         )
 
     @property

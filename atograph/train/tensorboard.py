@@ -28,7 +28,7 @@ class TensorBoard:
         except ImportError as error:
             raise UserError(
                 "curves for TensorBoard need the package tensorboard, which is not installed.",
-                hint="pip install 'atograph[tensorboard]'",
+                hint="pip install tensorboard",
             ) from error
         try:
             self._writer = SummaryWriter(str(folder))

@@ -21,14 +21,17 @@ _STEPS = 16
 """Widths that the usual group keeps a choice of where it has fewer blocks: with fewer, what is left of a budget fills
 no step, and kernels gain little by multiples that are no blocks."""
 
+_CHOICES = 32
+"""Steps that all groups of a network have together at least: with fewer, a budget may be missed by a layer's share."""
+
 
 def fitting(groups: Groups, budgets: Budgets, floor: float) -> int:
     """The power of two, up to 16, that suits a network: whole blocks, or what leaves its groups a choice.
 
     It is 16 where the usual width, which half of all units are in groups of at least, is 128 or more, and at most a
     sixteenth of the usual width in narrower networks. So a wide network with a few narrow layers gets 16, and one of
-    32 channels throughout gets 2. (Narrow groups take less by themselves: `Group.step`.) Where a budget is out of
-    reach that way, it is the largest with which it is not.
+    32 channels throughout gets 2. (Narrow groups take less by themselves: `Group.step`.) It is finer where a network
+    has few groups, and where a budget would be out of reach.
 
     Args:
         groups: the program's groups.
@@ -39,7 +42,7 @@ def fitting(groups: Groups, budgets: Budgets, floor: float) -> int:
     multiple = LARGEST
     while multiple > 1 and usual < (_BLOCKS if multiple == LARGEST else _STEPS) * multiple:
         multiple //= 2
-    while multiple > 1 and not _in_reach(groups, budgets, floor, multiple):
+    while multiple > 1 and not (_fills(groups, multiple) and _in_reach(groups, budgets, floor, multiple)):
         multiple //= 2
     return multiple
 
@@ -53,6 +56,11 @@ def _typical(groups: Groups) -> int:
         if below >= half:
             return size
     return 1
+
+
+def _fills(groups: Groups, multiple: int) -> bool:
+    """Whether there are enough steps to come near any budget."""
+    return sum(group.size // group.step(multiple) for group in groups.prunable) >= _CHOICES
 
 
 def _in_reach(groups: Groups, budgets: Budgets, floor: float, multiple: int) -> bool:

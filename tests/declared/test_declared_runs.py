@@ -23,6 +23,7 @@ from atograph.report.declared import DeclaredProof
 from atograph.run.brought import job_from_python
 from atograph.run.verify import verify_run
 from atograph.spec.example_inputs import Inputs
+from atograph.train.settings import settings_of
 from benchmarks.exact import perturb
 
 IDS = torch.randint(4, 40, (2, 5), generator=torch.Generator().manual_seed(0))
@@ -109,12 +110,27 @@ def test_a_checkpoint_is_cut_to_what_stays(transformers: ModuleType, tmp_path: P
     assert json.loads((tmp_path / "slim" / "tokens.json").read_text()) == list(plan.declared[1].kept[""])
 
 
+@pytest.mark.parametrize(
+    ("given", "method", "epochs"),
+    [
+        ({"experts": 0.5}, "at-once", 0),
+        ({"keep_tokens": (1, 2)}, "at-once", 0),
+        ({"experts": 0.5, "drop": ()}, "at-once", 0),
+        ({"experts": 0.5, "epochs": 2}, "at-once", 2),
+        ({"experts": 0.5, "flops": 0.5}, "progressive", 10),
+        ({"experts": 0.5, "drop": ("layers.0",)}, "progressive", 10),
+    ],
+)
+def test_nothing_is_trained_where_nothing_is_pruned(given: dict[str, Any], method: str, epochs: int) -> None:
+    """Fewer tokens are to give what the same weights gave."""
+    settings = settings_of(given)
+    assert (settings.method, settings.epochs) == (method, epochs)
+
+
 @pytest.mark.long
 def test_a_run_and_its_folder(transformers: ModuleType, tmp_path: Path) -> None:
     dense, out = mixture(transformers), tmp_path / "run"
-    result = atograph.compress(
-        dense, example_inputs=CALL, method="magnitude", epochs=0, experts=0.5, keep_tokens=range(4, 40), out=out
-    )
+    result = atograph.compress(dense, example_inputs=CALL, experts=0.5, keep_tokens=range(4, 40), out=out)
     experts, tokens = result.report.declared
     assert (experts.count, tokens.count) == (2, 39)
     assert experts.holds and tokens.holds

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 import atograph
 from atograph.declared.tokenizer import TOKENS, is_of_tokenizer, tokens_needed, write_tokenizer
@@ -116,6 +118,12 @@ def test_a_model_that_was_loaded_keeps_what_its_tokenizer_needs(transformers: Mo
     ids = slim("the cat")["input_ids"]
     assert [reduced.change.kept[""][token] for token in ids] == dense.encode("the cat").ids
     assert slim.eos_token_id == reduced.module.config.eos_token_id
+    besides, kept = reduced.besides, len(reduced.change.kept[""])
+    assert besides.startswith("2 that were named and, with them, 2 special ones that its configuration names and ")
+    assert sum(int(number) for number in re.findall(r"\d+", besides)) == kept
+    assert f" stay: {besides}; on these" in str(reduced.certify({"input_ids": torch.tensor([[0, 1]])}))
+    with pytest.raises(UserError, match=rf"would stay: {config.vocab_size - 2} that were named"):
+        atograph.keep_tokens(model, range(2, config.vocab_size))
 
 
 def test_what_is_unknown_stays_dearer_than_any_piece(tmp_path: Path) -> None:

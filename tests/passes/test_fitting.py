@@ -29,7 +29,9 @@ def stack(*widths: int) -> atograph.Graph:
         ((32, 32), 2),
         ((64, 64), 4),
         ((112, 112), 4),
-        ((128, 128), 16),
+        ((128, 128), 8),  # two groups of eight blocks fill no budget
+        ((128, 128, 128, 128), 16),
+        ((32, 64, 128), 4),
         ((256, 256), 16),
         ((1024, 1024), 16),
         ((8, 16, 256, 256), 16),  # a narrow stem leaves the rest what it likes

@@ -11,7 +11,9 @@ from atograph.sessions.runtime_process import RuntimeProcess
 
 
 def test_a_package_that_is_not_there() -> None:
-    with pytest.raises(UserError, match=r"Some needs the package not_there, which is not installed\. pip install"):
+    with pytest.raises(
+        UserError, match=r"Some needs the package not_there, which is not installed\. pip install not_there"
+    ):
         RuntimeProcess("not_there.worker", "Some", "not_there").check()
 
 

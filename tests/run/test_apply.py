@@ -11,6 +11,7 @@ import textwrap
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -579,6 +580,39 @@ def test_the_command_writes_and_says_what(place: Path) -> None:
     assert atograph.load("slim")(torch.randn(5, 4)).shape == (5, 2)
     assert run("--quiet", "--force", "--shard-size", "50") == (0, "", "")
     assert (place / "slim" / INDEX).exists() and not (place / "slim" / "model.safetensors").exists()
+
+
+LLAMA = """import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+SIZES = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=20)
+
+def model():
+    return LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
+
+def example_inputs():
+    return {"input_ids": torch.arange(6)[None], "use_cache": False}
+"""
+
+
+def test_what_transformers_loads_is_named(
+    transformers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("spec.py").write_text(LLAMA)
+    source: dict[str, Any] = {}
+    exec(LLAMA, source)
+    net, call = source["model"](), source["example_inputs"]()
+    net.save_pretrained("dense")
+    Path("dense/tokenizer.json").write_text("{}")
+    Path("dense/notes.txt").touch()
+    Path("plan.json").write_text(atograph.trace(net, (), call).plan(flops=0.8, by="magnitude", uniform=True).to_json())
+    done = CliRunner().invoke(app, ["apply", "plan.json", "spec.py", "--weights", "dense", "--out", "slim"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[-3:] == [
+        "LlamaForCausalLM.from_pretrained loads slim", "tokenizer: tokenizer.json", "written to slim"
+    ]  # fmt: skip
+    transformers.LlamaForCausalLM.from_pretrained("slim")
 
 
 def test_a_constructor_that_needs_weights_gets_them(place: Path) -> None:

@@ -144,6 +144,7 @@ def test_a_run_deploys_to_it_and_is_proved_again(tmp_path: Path) -> None:
     assert code == 0 and "slim = OpenVINO" in output, output
     code, output = command("export", run, "--target", "openvino", "--out", tmp_path / "copy.xml")
     assert code == 0 and "openvino and the slim program differ by" in output, output
+    assert "copy.xml and copy.bin, which belong together (" in output, output
     assert (tmp_path / "copy.bin").read_bytes() == (run / "slim.bin").read_bytes()
     code, output = command("export", run, "--target", "openvino", "--out", tmp_path / "copy.xml")
     assert code == 2 and "is there already" in output, output

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 import atograph
+from atograph.cli import options
 from atograph.passes.errors import InternalError, UserError
 from atograph.proof.certificate import certify
 from atograph.report.run import Comparison, Report
@@ -329,6 +330,14 @@ from test_targets import Plain
 class Brought(Plain):
     name, file = "brought", "slim.brought"
 """
+
+
+def test_the_help_names_each_target_of_ours() -> None:
+    (option,) = options.Targets.__metadata__  # type: ignore[attr-defined]
+    assert all(f" {name}" in option.help for name in ("executorch", "onnx", "openvino", "pt2"))
+    assert not [
+        name for name in TARGETS if TARGETS.get(name).__module__.startswith("atograph.") and name not in option.help
+    ]
 
 
 def test_a_run_proves_itself_again_in_its_targets(run: Path) -> None:

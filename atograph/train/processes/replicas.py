@@ -154,7 +154,7 @@ class Several:
         except ImportError as error:
             raise UserError(
                 "several processes train one model with the package accelerate, which is not installed.",
-                hint="pip install 'atograph[accelerate]'",
+                hint="pip install accelerate",
             ) from error
         engine = Accelerator(
             cpu=device == "cpu",

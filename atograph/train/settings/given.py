@@ -117,5 +117,8 @@ Pipeline = Annotated[str, BeforeValidator(_pipeline)]
 Method = Annotated[str, AfterValidator(_method)]
 Prior = Annotated[str, AfterValidator(_prior)]
 
-SAYS_WHAT_GOES = ("drop", "experts", "keep_tokens")
+DECLARED = frozenset({"experts", "keep_tokens"})
+"""The settings that change what the model means; alone they train nothing."""
+
+SAYS_WHAT_GOES = ("drop", *sorted(DECLARED))
 """The settings that need no budget beside them: without one nothing else is cut."""

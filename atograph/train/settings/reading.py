@@ -12,6 +12,7 @@ from atograph.passes.budgets.budget import BUDGETS
 from atograph.passes.criteria.table import CRITERIA
 from atograph.passes.errors import UserError
 from atograph.train.settings.fields import TrainSettings
+from atograph.train.settings.given import DECLARED, SAYS_WHAT_GOES
 from atograph.train.settings.method_table import DEFAULT_METHOD, METHODS, OF_ATO
 
 
@@ -41,6 +42,8 @@ def settings_of(
                 f"{key} takes the name of a criterion, not its class.",
                 hint=f"Put @criterion above {given.__name__}, and give {key}={getattr(given, 'name', 'NAME')!r}.",
             )
+    if _only_declared(values):
+        values = {"method": "magnitude", "epochs": 0, **values}  # nothing is pruned, so nothing has to recover
     values.setdefault("method", method if values.keys().isdisjoint(OF_ATO) else "ato")
     name = values["method"]
     if not isinstance(name, str) or name not in (*METHODS, *CRITERIA):
@@ -84,6 +87,12 @@ def settings_of(
             f"training setting {place}: expected {expected}, got {first['input']!r}.",
             hint=_example(kind, place, expected),
         ) from error
+
+
+def _only_declared(values: Mapping[str, Any]) -> bool:
+    """Whether experts or tokens go, and nothing else."""
+    given = {name for name, value in values.items() if value not in (None, (), [], {})}
+    return not given.isdisjoint(DECLARED) and given.isdisjoint({*BUDGETS, "budgets", *SAYS_WHAT_GOES} - DECLARED)
 
 
 OWN = "One of your own is registered where the SPEC is imported, or by a package: docs/write-a-criterion.md."
