@@ -14,10 +14,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import atograph
+from benchmarks.common.peak import watched
 from benchmarks.memory import transformer
 
 SHARDS = 4
@@ -37,24 +35,6 @@ def anonymous() -> int:
     """Bytes that this process holds in memory and in no file."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
-
-
-@contextmanager
-def watched() -> Iterator[list[int]]:
-    """The peak of `anonymous` in the block, in a list of one."""
-    peak, over = [anonymous()], threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.002):
-            peak[0] = max(peak[0], anonymous())
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        over.set()
-        thread.join()
 
 
 def write(folder: Path, mb: int) -> None:
@@ -77,7 +57,7 @@ def measure(folder: Path, mb: int, by: str, way: str) -> tuple[float, float, str
     options: dict[str, Any] = {"random": {"random": 0}, "magnitude": {"flops": 0.5}}.get(
         by, {"flops": 0.5, "by": by, "data": data, "loss": _loss}
     )
-    with watched() as peak:
+    with watched(anonymous) as peak:
         before = peak[0]
         with atograph.without_weights():
             model, inputs = transformer(mb)

@@ -9,16 +9,14 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 import atograph
+from benchmarks.common.peak import watched
 
 WORK = ("slim program", "plan by magnitude", "slim module")
 
@@ -49,7 +47,7 @@ def measure(model: str, work: str, mb: int) -> tuple[float, float, float]:
     network.eval()
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     before = _resident()
-    with _watched() as seen:
+    with watched(_resident) as seen:
         graph = atograph.trace(network, inputs)
         plan = graph.plan(flops=0.5) if work == "plan by magnitude" else graph.plan(random=0)
         slimmed = atograph.slim(graph, plan)
@@ -60,23 +58,6 @@ def measure(model: str, work: str, mb: int) -> tuple[float, float, float]:
 
 def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
-
-
-@contextmanager
-def _watched() -> Iterator[list[int]]:
-    peak, over = [_resident()], threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.002):
-            peak[0] = max(peak[0], _resident())
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        over.set()
-        thread.join()
 
 
 def main() -> None:
