@@ -91,7 +91,7 @@ class Budget(abc.ABC):
 _ARGUMENTS = (
     "baseline by checks data depth example_inputs floor force keep kept loss measured metric metric_name model "
     "on_swap opset optimizer out plan quiet random resume round_to scores self state steps targets teacher "
-    "tensorboard train_data uniform val_data width within"
+    "tensorboard train_data uniform val_data weights width within"
 )
 """Of functions that take budgets as keywords: `Graph.plan`, `compress`, `AutoTrainOnce`."""
 
