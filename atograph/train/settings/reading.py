@@ -42,9 +42,9 @@ def settings_of(
                 f"{key} takes the name of a criterion, not its class.",
                 hint=f"Put @criterion above {given.__name__}, and give {key}={getattr(given, 'name', 'NAME')!r}.",
             )
-    if _only_declared(values):
-        values = {"method": "magnitude", "epochs": 0, **values}  # nothing is pruned, so nothing has to recover
-    values.setdefault("method", method if values.keys().isdisjoint(OF_ATO) else "ato")
+    declared_alone = _only_declared(values)
+    usual = "at-once" if declared_alone else method
+    values.setdefault("method", usual if values.keys().isdisjoint(OF_ATO) else "ato")
     name = values["method"]
     if not isinstance(name, str) or name not in (*METHODS, *CRITERIA):
         known = f"{', '.join(METHODS)}, or a criterion: {', '.join(CRITERIA)}"
@@ -58,6 +58,8 @@ def settings_of(
                 hint="Give one of them; method='at-once' takes the prior.",
             )
         values |= {"prior": name, "method": "at-once"}
+    if declared_alone and values["method"] == "at-once":
+        values = {"prior": "magnitude", "epochs": 0, **values}  # nothing is pruned, so nothing has to recover
     chosen = METHODS.get(values["method"])
     kind: type[TrainSettings] = chosen.settings
     values = {**chosen.presets, **values}
